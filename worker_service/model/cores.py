@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,11 @@ def _quota(control_group: Path) -> float | None:
         except OSError:
             return None
     return int(limit) / int(period) if limit.isdigit() and period.isdigit() and int(period) else None
+
+
+def num_alive(*threads: threading.Thread | None) -> int:
+    """Threads that were begun and have not ended."""
+    return sum(thread is not None and thread.is_alive() for thread in threads)
 
 
 @contextmanager

@@ -23,8 +23,9 @@ from worker_service.model.attention import KvCache
 from worker_service.model.broken_code import drop_broken_code
 from worker_service.model.buckets import bucket_for
 from worker_service.model.code_key import code_key, compiling
-from worker_service.model.cores import torch_threads, usable_cores
+from worker_service.model.cores import num_alive, torch_threads, usable_cores
 from worker_service.model.cpu import library as kernels
+from worker_service.model.cpu.compiler_tools import begin_preparing, spare_probes
 from worker_service.model.cuda import add_slots as slot_kernels
 from worker_service.model.cuda.activation import beside_steps, host_memory
 from worker_service.model.cuda.compiling import compiler_settings
@@ -49,7 +50,7 @@ from worker_service.model.step_programs import StepPrograms, digest_of_logits
 from worker_service.model.step_state import StepState
 from worker_service.model.targets import SlotTargets, choose_targets, find_layers
 from worker_service.model.text_part import eos_token_ids, load_text_model
-from worker_service.model.warm_up import warm_up
+from worker_service.model.warm_up import trace_ahead, warm_up
 from worker_service.model.weights import SlotLayout, SlotWeightsDecoder
 
 log = structlog.get_logger(__name__)
@@ -76,8 +77,7 @@ def load_model(
     except ProgramsNotKeptError as exc:
         log.warning("kept_start_not_used", why=str(exc))
         refused = f"the shipped code does not fit: {exc}"
-    # Outside of the handler, whose error holds the model that was loaded; it refers to itself, and there may be no room
-    # for two.
+    # Outside of the handler, whose error holds the loaded model, which refers to itself: there may be no room for two.
     gc.collect()
     return _load(options, on_stage, shared_code, refused)
 
@@ -111,6 +111,7 @@ def _load(
             raise CompilerMissingError(refused or "no compiled code that fits was found")
     wants_kernels = options.cpu_kernels and device.type == "cpu"
     building = kernels.begin_building(options.cache_dir) if wants_kernels and not kernels.are_loaded() else None
+    preparing = begin_preparing() if kept is None and options.compile and device.type == "cpu" else None
     with stages.stage("load"):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         text_model = load_text_model(folder, spec, dtype, device)
@@ -120,7 +121,7 @@ def _load(
     expectation: self_test.Expectation | None = None
     if kept is None:
         # Operators' threads wait for each other, so one whose core the C++ compiler has holds up all.
-        num_threads = max(torch.get_num_threads() - (building is not None and building.is_alive()), 1)
+        num_threads = max(torch.get_num_threads() - num_alive(building, preparing), 1)
         with stages.stage("expect"), torch_threads(num_threads):
             expectation = self_test.expect(model, limits, dtype)
     with stages.stage("kernels"):
@@ -157,6 +158,7 @@ def _load(
     # A model that was loaded before in this process has armed the compiler.
     with stages.stage("compile"), torch.compiler.set_stance("default"), compiling(key):
         num_compiled = -_num_cache_misses()
+        trace_ahead(runner, limits, on_stage, preparing)
         buckets = warm_up(runner, limits, on_stage)
         num_compiled += _num_cache_misses()
     answers: dict[str, str] = {}
@@ -222,6 +224,7 @@ def configure_torch(options: ModelOptions) -> None:
     # What the compiler writes waits for all of OpenMP's threads, so on a machine where a core is busy otherwise small
     # kernels are done sooner by one; ours have helpers that nobody waits for.
     torch._inductor.config.cpp.min_chunk_size = MIN_ELEMENTS_A_THREAD
+    spare_probes()
     if torch.device(options.device).type == "cuda":
         for name, value in compiler_settings(with_kernels=options.cuda_kernels).items():
             setattr(torch._inductor.config, name, value)

@@ -10,10 +10,10 @@ import torch
 from torch._inductor.codecache import PyCodeCache
 
 from worker_service.model import attention  # noqa: F401  (defines hotslot::attend)
+from worker_service.model.cpu.kernels_to_come import KERNEL_PREFIX
 from worker_service.model.cpu.recorder import NotRecordableError, Recorder
 
 SEED = 5
-_KERNEL_PREFIX = "cpp_"
 LINEAR_OPERATORS = ("linear", "slot_linear", "linear_int8", "slot_linear_int8")
 """Operators of the kernels that have a method of their name in the recorder."""
 
@@ -51,7 +51,7 @@ class Recording:
             if foreign in names:
                 ours[foreign] = _Foreign(self, names[foreign], foreign)
         for name, value in names.items():
-            if name.startswith(_KERNEL_PREFIX) and callable(value):
+            if name.startswith(KERNEL_PREFIX) and callable(value):
                 ours[name] = self._kernel(value)
         self._replaced.append((module, {name: names[name] for name in ours}))
         names.update(ours)
