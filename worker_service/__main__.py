@@ -34,6 +34,9 @@ def _describe(settings: WorkerSettings) -> BaseSpec:
 def _load(settings: WorkerSettings, shared_code: SharedCode | None) -> ServableModel:
     """Load the model; torch is imported here, so that the worker is alive while that takes its seconds."""
     with importing_much():
+        from worker_service.model.lean_imports import import_leanly
+
+        import_leanly("worker_service.model.loading")
         from worker_service.model.from_settings import model_options
         from worker_service.model.loading import load_model
 

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +19,7 @@ from torch._inductor.utils import clear_caches
 from transformers import PreTrainedModel
 
 from hotslot.contract.generation import Sampling
-from tests.model.tiny_worker import apart, decoded, load_tiny
+from tests.model.tiny_worker import MAX_SEQUENCE_TOKENS, SLOT_RANK, apart, decoded, load_tiny
 from tests.support.tiny_models import SIZES, Architecture, make_adapter, save_model
 from worker_service.demo_model import default_cache_dir
 from worker_service.engine.messages import Scoring, Segment
@@ -144,6 +147,24 @@ def test_a_later_start_compiles_nothing_and_answers_with_the_same_bits(start: St
         assert torch.equal(found_RV, expected_RV)
         assert later.runner.programs.num_runs() == before + 1
     assert later.runner.recompiles == 0
+
+
+def test_a_later_start_imports_no_compiler(start: Start) -> None:
+    """Such a process has no use for Dynamo, nor for what it and transformers import for several processes."""
+    shutil.copy(library._built(default_cache_dir()), start.cache_dir)
+    settings = {
+        "model": str(start.cache_dir.parent / "base"), "model_name": "tiny", "dtype": "bfloat16", "num_slots": 4,
+        "weights": "int8" if "int8" in start.loaded.dtype else "full", "slot_rank": SLOT_RANK, "max_rank": 16,
+        "max_sequences": TOKENS, "kv_tokens": 512, "block_tokens": 4, "max_sequence_tokens": MAX_SEQUENCE_TOKENS,
+        "buckets": [TOKENS], "num_threads": 1, "cache_dir": str(start.cache_dir),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tests.support.later_start", json.dumps(settings)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert "bind" in found["stages"], done.stdout
+    assert "record" not in found["stages"]
+    assert found["imported"] == []
 
 
 Record = dict[str, Any]

@@ -1,7 +1,6 @@
 """Key of compiled code: everything that it depends on, so that another worker may use it."""
 
 import hashlib
-import os
 import platform
 import subprocess
 import sys
@@ -11,11 +10,10 @@ from pathlib import Path
 
 import torch
 import transformers
-from torch._inductor.cpp_builder import get_cpp_compiler
 
 from hotslot.errors import CompilerMissingError
 from hotslot.ids import Digest
-from worker_service.model.cpu.library import processor
+from worker_service.model.cpu.library import cpp_compiler, processor
 from worker_service.model.options import ModelOptions
 from worker_service.model.shared_code import COMPILER, CodeKey
 
@@ -77,7 +75,7 @@ def _sources() -> str:
 def _compiler() -> str:
     """Name and version of the C++ compiler; empty where there is none."""
     try:
-        command = [os.fspath(get_cpp_compiler()), "--version"]
+        command = [cpp_compiler(), "--version"]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILER_TIMEOUT_S, check=True)
     except (OSError, RuntimeError, subprocess.SubprocessError):
         return ""

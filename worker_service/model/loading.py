@@ -5,11 +5,11 @@ import itertools
 import mmap
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 import torch
 from torch import nn
-from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from hotslot.contract.control import CompiledBucket
@@ -17,7 +17,7 @@ from hotslot.errors import CompilerMissingError
 from hotslot.formats.base_model import spec_from_folder
 from hotslot.formats.model_sizes import sizes_of
 from worker_service.engine.limits import EngineLimits
-from worker_service.model import self_test, varlen_attention
+from worker_service.model import compiler, self_test, varlen_attention
 from worker_service.model.adapt import add_caches, add_slots, compile_layers
 from worker_service.model.attention import KvCache
 from worker_service.model.broken_code import drop_broken_code
@@ -40,6 +40,7 @@ from worker_service.model.int8_checks import INT8, check_kernels, check_weights
 from worker_service.model.int8_weights import Int8Weights, round_weights
 from worker_service.model.kept_programs import ProgramsNotKeptError
 from worker_service.model.kept_start import SELF_TEST, KeptStart, answers_now
+from worker_service.model.lean_imports import without_compiler
 from worker_service.model.model_limits import block_tokens, engine_limits, with_sizes
 from worker_service.model.options import LoadedModel, ModelOptions
 from worker_service.model.runner import TorchRunner
@@ -114,7 +115,8 @@ def _load(
     preparing = begin_preparing() if kept is None and options.compile and device.type == "cpu" else None
     with stages.stage("load"):
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        text_model = load_text_model(folder, spec, dtype, device)
+        load = partial(load_text_model, folder, spec, dtype, device)
+        text_model = without_compiler(load) if kept is not None else load()
         model, spec = text_model.model, text_model.spec
         model.requires_grad_(False)
         int8: Int8Weights = round_weights(model) if options.weights == INT8 else {}
@@ -156,11 +158,11 @@ def _load(
             kept.bind(runner.programs)
     buckets: tuple[CompiledBucket, ...] = ()
     # A model that was loaded before in this process has armed the compiler.
-    with stages.stage("compile"), torch.compiler.set_stance("default"), compiling(key):
-        num_compiled = -_num_cache_misses()
+    with stages.stage("compile"), compiler.compiling(), compiling(key):
+        num_compiled = -compiler.num_cache_misses()
         trace_ahead(runner, limits, on_stage, preparing)
         buckets = warm_up(runner, limits, on_stage)
-        num_compiled += _num_cache_misses()
+        num_compiled += compiler.num_cache_misses()
     answers: dict[str, str] = {}
     if runner.programs is not None and kept is None:
         with stages.stage("record"), filled_slot(runner.slot_linears.values()):
@@ -168,7 +170,8 @@ def _load(
             log.info("steps_recorded", kinds=runner.programs.num_recorded)
     if runner.forwards is not None:
         with stages.stage("note"), filled_slot(runner.slot_linears.values()):
-            runner.note_forwards(kept.forwards if kept is not None else None)
+            note = partial(runner.note_forwards, kept.forwards if kept is not None else None)
+            without_compiler(note) if kept is not None else note()
             log.info("steps_noted", kinds=len(runner.forwards.kinds))
     with stages.stage("self_test"):
         if expectation is not None:
@@ -210,17 +213,16 @@ def _load(
     )
 
 
-def _num_cache_misses() -> int:
-    """Graphs that this process had to compile, because its cache directory did not have them."""
-    return int(counters["inductor"]["fxgraph_cache_miss"])
-
-
 def configure_torch(options: ModelOptions) -> None:
     """Process-wide settings of torch and its compiler; a process serves one model."""
     if options.cache_dir is not None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(options.cache_dir / INDUCTOR_DIR)
         drop_broken_code(options.cache_dir)
     torch.set_num_threads(options.num_threads or usable_cores())
+    compiler.once_imported("settings", partial(_configure_compiler, options))
+
+
+def _configure_compiler(options: ModelOptions) -> None:
     # What the compiler writes waits for all of OpenMP's threads, so on a machine where a core is busy otherwise small
     # kernels are done sooner by one; ours have helpers that nobody waits for.
     torch._inductor.config.cpp.min_chunk_size = MIN_ELEMENTS_A_THREAD

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
 
 from worker_service.engine.attempts import ModelLostError
 from worker_service.engine.graph_counts import NO_GRAPHS, GraphCounts
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import AdapterWeights, Computed, SampledToken, Segment, SliceState
+from worker_service.model import compiler
 from worker_service.model.attention import KvCache
 from worker_service.model.buckets import bucket_for
 from worker_service.model.decoder_output import DecoderOutput
@@ -118,7 +118,7 @@ class TorchRunner:
         """Graphs compiled since the warm-up ended."""
         if self._graphs_after_warm_up is None:
             return 0
-        return _unique_graphs() - self._graphs_after_warm_up
+        return compiler.num_graphs() - self._graphs_after_warm_up
 
     def addresses(self) -> dict[str, int]:
         """Address of every slot, gate and cache tensor; a compiled graph holds these, so they never change."""
@@ -134,8 +134,8 @@ class TorchRunner:
 
     def arm(self) -> None:
         """End the warm-up: from now on a recompilation is an error, not a pause."""
-        self._graphs_after_warm_up = _unique_graphs()
-        torch.compiler.set_stance("fail_on_recompile")
+        self._graphs_after_warm_up = compiler.num_graphs()
+        compiler.fail_on_recompile()
 
     def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[SliceState]:
         """Copy an adapter into slots, slice by slice; modules that it does not target are turned off."""
@@ -274,7 +274,3 @@ def _computed(segment: Segment, token: SampledToken | None, scores: tuple[Sample
     if scores is None or (token is None and segment.sampling is not None):
         return Computed(is_finite=False)
     return Computed(token, scores)
-
-
-def _unique_graphs() -> int:
-    return int(counters["stats"]["unique_graphs"])

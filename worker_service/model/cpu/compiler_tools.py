@@ -6,13 +6,13 @@ keep them: some 15 s of a core, which nothing else waits for meanwhile.
 
 import contextlib
 import ctypes
+import importlib
 import subprocess
 import threading
 from contextvars import copy_context
 from pathlib import Path
 
 import torch
-from torch._inductor.codecache import CppPythonBindingsCodeCache
 
 _ARGUMENTS = ["float*"]
 _KERNEL = """
@@ -49,9 +49,13 @@ def has_vector_functions(library: Path) -> bool:
 
 def begin_preparing() -> threading.Thread:
     """Compile a kernel that nobody calls; what fails here fails again, and is told, with the first one that is."""
+    # Here and not in the thread, so that this context has the settings that wait for the compiler.
+    importlib.import_module("torch._dynamo")
 
     def prepare() -> None:
         with contextlib.suppress(OSError, RuntimeError, subprocess.SubprocessError):
+            from torch._inductor.codecache import CppPythonBindingsCodeCache
+
             CppPythonBindingsCodeCache.load_pybinding(_ARGUMENTS, _KERNEL)
 
     # The compiler's settings are those of a context, and a new thread has none of its own.

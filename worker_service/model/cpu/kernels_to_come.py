@@ -6,10 +6,10 @@ the next call finds it.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch._inductor.async_compile import AsyncCompile
-from torch._inductor.codecache import CodeCacheFuture
+if TYPE_CHECKING:
+    from torch._inductor.async_compile import AsyncCompile
 
 KERNEL_PREFIX = "cpp_"
 """Names of kernels in the modules of compiled code."""
@@ -25,10 +25,14 @@ def kernels_to_come() -> Iterator[None]:
 
     In the end all kernels are there, or what the C++ compiler refused is raised.
     """
+    # Only what compiles imports the compiler.
+    from torch._inductor.async_compile import AsyncCompile
+    from torch._inductor.codecache import CodeCacheFuture
+
     waited_for: list[tuple[dict[str, Any], str, CodeCacheFuture]] = []
     wait = AsyncCompile._wait_futures
 
-    def put_off(code: AsyncCompile, scope: dict[str, Any]) -> None:
+    def put_off(code: "AsyncCompile", scope: dict[str, Any]) -> None:
         for name, value in scope.items():
             if name.startswith(KERNEL_PREFIX) and isinstance(value, CodeCacheFuture):
                 waited_for.append((scope, name, value))

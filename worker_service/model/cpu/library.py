@@ -17,8 +17,6 @@ from pathlib import Path
 
 import structlog
 import torch
-from torch._inductor.cpp_builder import get_cpp_compiler
-from torch.utils.cpp_extension import include_paths
 
 log = structlog.get_logger(__name__)
 
@@ -97,10 +95,12 @@ def _directory(cache_dir: Path | None) -> Path:
 
 def _built(directory: Path) -> Path:
     """The library's file, compiled if it is not there; raises OSError and SubprocessError."""
-    compiler = _compiler()
+    compiler = cpp_compiler()
     target = directory / f"hotslot_cpu-{_digest(compiler)}.so"
     if target.is_file():
         return target
+    from torch.utils.cpp_extension import include_paths  # takes long
+
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     began_s = time.monotonic()
     libraries = Path(torch.__file__).parent / "lib"
@@ -115,19 +115,22 @@ def _built(directory: Path) -> Path:
     return target
 
 
-def _compiler() -> str:
-    """Name of the compiler; where there is none, the name that others' would have who shipped the library."""
-    try:
-        return str(get_cpp_compiler())
-    except RuntimeError:
-        *_, usual = torch._inductor.config.cpp.cxx
-        return str(usual)
-
-
 def _digest(compiler: str) -> str:
     """Digest of source, flags, compiler, torch and processor."""
     parts = [file.read_text() for file in (SOURCE, *HEADERS)] + [*_FLAGS, compiler, torch.__version__, processor()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def cpp_compiler() -> str:
+    """Name of the C++ compiler that torch's own compiler takes, which is not imported to ask it.
+
+    A worker that has none says the name that others' has who shipped their library. A shell reads the variable: it is
+    that of all compilers, which Inductor goes by, and no setting of ours.
+    """
+    usual = "clang++" if sys.platform == "darwin" else "g++"
+    command = ["/bin/sh", "-c", f'printf %s "${{CXX:-{usual}}}"']
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def processor() -> str:

@@ -7,7 +7,6 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
-from torch._inductor.codecache import PyCodeCache
 
 from worker_service.model import attention  # noqa: F401  (defines hotslot::attend)
 from worker_service.model.cpu.kernels_to_come import KERNEL_PREFIX
@@ -30,6 +29,8 @@ class Recording:
     @contextmanager
     def installed(self) -> Iterator["Recording"]:
         """Replace what the modules call; back to what it was at the end."""
+        from torch._inductor.codecache import PyCodeCache  # by then the compiler has been imported to compile
+
         try:
             for module in PyCodeCache.modules:
                 self._replace(module)

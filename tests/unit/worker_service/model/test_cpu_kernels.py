@@ -282,7 +282,7 @@ def test_vectors_of_other_widths_compute_the_same(tmp_path: Path, flags: tuple[s
 
 def test_without_a_compiler_the_worker_goes_on_without_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "are_loaded", lambda: False)
-    monkeypatch.setattr(library, "get_cpp_compiler", lambda: "/nowhere/c++")
+    monkeypatch.setattr(library, "cpp_compiler", lambda: "/nowhere/c++")
     assert not library.load_kernels(tmp_path)
     assert not list(tmp_path.iterdir()), "nothing half-built stays"
 
