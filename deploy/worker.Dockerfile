@@ -48,7 +48,7 @@ RUN if [ "${WITH_COMPILER}" = yes ]; then apt-get update \
     && apt-get install --yes --no-install-recommends g++ libc6-dev \
     && rm -rf /var/lib/apt/lists/* \
     && test -f "$(python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; \
-    else ! command -v g++ && ! command -v c++ && ! command -v cc; fi
+    else test "${WITH_COMPILER}" = no && ! command -v g++ && ! command -v c++ && ! command -v cc; fi
 RUN groupadd --gid 10001 hotslot \
     && useradd --uid 10001 --gid hotslot --no-create-home --home-dir /var/cache/hotslot hotslot \
     && install -d -o hotslot -g hotslot -m 0750 /var/cache/hotslot

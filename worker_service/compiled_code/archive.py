@@ -99,6 +99,8 @@ class Archiver:
             staging.mkdir(mode=0o700)
             try:
                 names = list(self._unpack_payload(file, staging, source.name))
+                if not names:  # its seal fits the key all the same: of code that is elsewhere it only tells the name
+                    raise CompiledCodeRefusedError(source.name, "it has no files")
                 return sum(_publish(staging / name, self.cache_dir / name) for name in names)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)

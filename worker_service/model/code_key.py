@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,10 +74,16 @@ def _sources() -> str:
 
 
 def _compiler() -> str:
-    """Name and version of the C++ compiler; empty where there is none."""
-    try:
-        command = [cpp_compiler(), "--version"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILER_TIMEOUT_S, check=True)
-    except (OSError, RuntimeError, subprocess.SubprocessError):
+    """Name and version of the C++ compiler; empty where there is none.
+
+    One that does not answer, on a machine that is busy for example, is one all the same: what it compiles is tried.
+    """
+    name = cpp_compiler()
+    if shutil.which(name) is None:
         return ""
+    try:
+        command = [name, "--version"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILER_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError) as exc:
+        return f"{name}, {type(exc).__name__}"
     return answer.stdout.partition("\n")[0]

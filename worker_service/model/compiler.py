@@ -4,8 +4,6 @@ Importing Dynamo takes longer than loading a small model. So what this process w
 it is imported, whichever code needs it first.
 """
 
-import importlib
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -91,11 +89,10 @@ class _CompilerFinder(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != DYNAMO:
             return None
-        sys.meta_path.remove(self)
-        try:
-            spec = importlib.util.find_spec(fullname)
-        finally:
-            sys.meta_path.insert(0, self)
+        # The list stays as it is: other threads go through it meanwhile, and would pass over a finder.
+        others = (finder for finder in list(sys.meta_path) if finder is not self)
+        found = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((each for each in found if each is not None), None)
         if spec is not None and spec.loader is not None:
             spec.loader = _ThenActing(spec.loader, self.wanted)
         return spec

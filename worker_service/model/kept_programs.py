@@ -64,12 +64,19 @@ class Libraries:
             self.digests[name] = _digest_of(path)
         return name
 
+    def is_there(self, name: str) -> bool:
+        """Tell whether a library's bytes are as they were."""
+        try:
+            return ".." not in Path(name).parts and _digest_of(self.folder / name) == self.digests[name]
+        except OSError:
+            return False
+
     def address_of(self, name: str) -> int:
         """Address of a library's kernel, once its bytes are found to be as they were; raises ProgramsNotKeptError."""
         if name not in self._addresses:
             path = self.folder / name
             try:
-                if ".." in Path(name).parts or _digest_of(path) != self.digests[name]:
+                if name not in self.digests or not self.is_there(name):
                     raise ProgramsNotKeptError(f"{name} is not the library that it was")
                 address = ctypes.cast(getattr(ctypes.CDLL(str(path)), SYMBOL), ctypes.c_void_p).value
             except (OSError, KeyError, AttributeError) as exc:

@@ -47,6 +47,11 @@ class StartRecord:
     forwards: tuple[ForwardKind, ...]
     """Kinds of steps whose forwards were noted."""
 
+    def has_libraries(self) -> bool:
+        """Tell whether all its libraries are there, as they were."""
+        libraries = Libraries(self.folder, dict(self.libraries))
+        return all(libraries.is_there(name) for name in self.libraries)
+
     def bind(self, programs: StepPrograms | None) -> None:
         """Have the programs run in this process; raises ProgramsNotKeptError."""
         if programs is None:
@@ -82,7 +87,8 @@ class KeptStart:
         if not self.key.is_open:
             return self._read(self.path)
         found = (self._read(path) for path in sorted(self.path.parent.glob("*.json"), key=_written_ns, reverse=True))
-        return next((record for record in found if record is not None), None)
+        # Libraries of two compilers have one name, and those that were here first stay.
+        return next((record for record in found if record is not None and record.has_libraries()), None)
 
     def _read(self, path: Path) -> StartRecord | None:
         try:

@@ -155,7 +155,9 @@ def _disabled(function: Any = None, recursive: bool = True, **options: Any) -> A
 
 
 def _transform_getitem() -> Any:
-    """The class of this name, which makes calls of Dynamo's."""
+    """The class of this name, which makes calls of Dynamo's; with a stand-in it is the compiler that is needed."""
+    if compiler.DYNAMO in sys.modules and not compiler.is_imported():
+        raise ImportError(f"{_GETITEM} is needed")
     from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 
     return TransformGetItemToIndex()

@@ -108,7 +108,8 @@ def _load(
             shared_code.bring(key)
         kept_start = KeptStart(options.cache_dir, key) if options.cache_dir is not None else None
         kept = kept_start.read() if kept_start is not None and not refused else None
-        if kept is None and key.is_open and options.compile:
+        # Beside a GPU torch's compiler writes no C++.
+        if kept is None and key.is_open and options.compile and device.type == "cpu":
             raise CompilerMissingError(refused or "no compiled code that fits was found")
     wants_kernels = options.cpu_kernels and device.type == "cpu"
     building = kernels.begin_building(options.cache_dir) if wants_kernels and not kernels.are_loaded() else None

@@ -129,7 +129,7 @@ def cpp_compiler() -> str:
     that of all compilers, which Inductor goes by, and no setting of ours.
     """
     usual = "clang++" if sys.platform == "darwin" else "g++"
-    command = ["/bin/sh", "-c", f'printf %s "${{CXX:-{usual}}}"']
+    command = ["/bin/sh", "-c", f'printf %s "${{CXX-{usual}}}"']
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 

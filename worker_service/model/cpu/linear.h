@@ -46,7 +46,7 @@ class Linears {
     chunks_.clear();
     for (int64_t index = 0; index < count; ++index) {
       active_[index].find(linears[index].slots, x_, num_tokens);
-      for (size_t tile = 0; tile < active_[index].tiles().size(); ++tile) slots_.push_back({index, tile});
+      for (size_t tile = 0; tile < active_[index].tiles().size(); ++tile) slots_.push_back({index, static_cast<int64_t>(tile)});
       for (int64_t first = 0; first < linears[index].num_out; first += CHUNK) chunks_.push_back({index, first});
     }
     if (!slots_.empty() && num_tokens <= TOKENS_OF_WHOLE_ROWS)

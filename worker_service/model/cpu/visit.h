@@ -167,6 +167,7 @@ class Visit {
   template <int NQ>
   void score_block(int64_t query, const E* k, const int64_t* at, int64_t to) {
     constexpr int NK = 4;
+    static_assert(LANES == 2 * NK || LANES == 4 * NK);
     Floats parts[NQ][LANES / NK];
     for (int64_t j = 0; j < LANES; j += NK) {
       Floats some[NQ][NK];
@@ -222,7 +223,7 @@ class Visit {
         });
       }
     };
-    constexpr int V = ValueRow<E>::VECTORS, MOST = MANY_REGISTERS ? NQ == 1 ? 8 : 4 : NQ == 1 ? 8 : 4;
+    constexpr int V = ValueRow<E>::VECTORS, MOST = NQ == 1 ? 8 : 4;
     const auto part = [](auto i, const E* row) INLINED {
       constexpr int I = decltype(i)::value;
       return ValueRow<E>::template part<I % V>(read_anew(row + I / V * V * LANES));

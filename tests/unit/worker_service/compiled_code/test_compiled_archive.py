@@ -179,3 +179,11 @@ def test_code_of_any_compiler_fits_where_there_is_none(tmp_path: Path, packed: P
         archiver(tmp_path / "other").unpack(CodeKey({**KEY.facts, "compiler": "g++ 13"}), packed)
     with pytest.raises(CompiledCodeMismatchError, match="torch is"):
         archiver(tmp_path / "other").unpack(CodeKey({**OTHER_KEY.facts, "compiler": ""}), packed)
+
+
+def test_what_only_tells_whose_code_there_is_does_not_pass_for_the_code(tmp_path: Path, packed: Path) -> None:
+    """Its seal is for the same key, so a store could give one for the other, and nobody would ask again."""
+    archiver(tmp_path / "warm").pack_name(KEY, packed)
+    assert archiver(tmp_path / "cold").read_name(KEY, packed) == KEY
+    with pytest.raises(CompiledCodeRefusedError, match="no files"):
+        archiver(tmp_path / "cold").unpack(KEY, packed)

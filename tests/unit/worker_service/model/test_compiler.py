@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 
+from worker_service.model import code_key, compiler
 from worker_service.model.cpu import library
 
 LEAN = """
@@ -101,6 +104,29 @@ print(json.dumps([heavy, trace_rules.is_callable_allowed(marked), len(constants)
     assert apart(LEAN + program) == [[], True, True, 7.0, False, True, True, "torch.compiler"]
 
 
+def test_masks_that_need_dynamos_class_are_made_with_the_compiler() -> None:
+    program = """
+from transformers import masking_utils
+from worker_service.model.lean_imports import without_compiler
+made = without_compiler(masking_utils.TransformGetItemToIndex)
+print(json.dumps([type(made).__name__, compiler.is_imported()]))
+"""
+    assert apart(LEAN + program) == ["TransformGetItemToIndex", True]
+
+
+def test_other_threads_find_their_modules_while_the_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    finder = compiler._CompilerFinder()
+    seen: list[bool] = []
+
+    class Looking(MetaPathFinder):
+        def find_spec(self, *_: Any) -> None:
+            seen.append(sys.meta_path[0] is finder)
+
+    monkeypatch.setattr(sys, "meta_path", [finder, Looking(), *sys.meta_path])
+    assert finder.find_spec(compiler.DYNAMO, torch.__path__) is not None
+    assert seen == [True]
+
+
 def test_what_needs_more_of_the_compiler_is_imported_plainly(tmp_path: Path) -> None:
     """An installed package that transformers tries may do that."""
     (tmp_path / "needs_more.py").write_text("import torch._dynamo.utils\nfrom transformers import PreTrainedModel\n")
@@ -125,3 +151,18 @@ def test_the_cpp_compiler_is_the_one_that_torch_takes(monkeypatch: pytest.Monkey
     )
     monkeypatch.setenv("CXX", "c++")
     assert apart(program) == ["c++", "c++"]
+
+
+@pytest.mark.parametrize(("program", "found"), [("sleep 10", "TimeoutExpired"), ("exit 1", "CalledProcessError")])
+def test_a_compiler_that_does_not_answer_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, found: str
+) -> None:
+    """On a machine that is busy, a worker with a compiler would not start otherwise."""
+    path = tmp_path / "slow"
+    path.write_text(f"#!/bin/sh\n{program}\n")
+    path.chmod(0o700)
+    monkeypatch.setattr(code_key, "cpp_compiler", lambda: str(path))
+    monkeypatch.setattr(code_key, "_COMPILER_TIMEOUT_S", 0.2)
+    assert code_key._compiler() == f"{path}, {found}"
+    path.unlink()
+    assert code_key._compiler() == ""

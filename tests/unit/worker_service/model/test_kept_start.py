@@ -1,5 +1,8 @@
 """The record of a start: where it lies, and what others see of it while it is written."""
 
+import hashlib
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +73,20 @@ def test_a_worker_without_a_compiler_takes_the_record_of_any_that_fits(tmp_path:
     assert found.answers == {"by": "12"}
     assert KeptStart(tmp_path, CodeKey({"torch": "2.13", "compiler": "g++ 13"})).read() is None
     assert KeptStart(tmp_path, CodeKey({"torch": "2.12", "compiler": ""})).read() is None
+
+
+def test_of_records_that_fit_the_last_is_taken_whose_libraries_are_here(tmp_path: Path, programs: StepPrograms) -> None:
+    """Two compilers' libraries have one name, and an archive adds those only that are not here."""
+    key, later = (CodeKey({"torch": "2.13", "compiler": name}) for name in ("g++ 12", "g++ 13"))
+    KeptStart(tmp_path, key).write(programs, {"by": "12"}, ())
+    place = KeptStart(tmp_path, later)
+    place.write(programs, {"by": "13"}, ())
+    record = json.loads(place.path.read_bytes().partition(b"\n")[2])
+    content = json.dumps({**record, "libraries": {"ab/cab.so": "sha256:" + "0" * 64}}).encode()
+    (tmp_path / INDUCTOR_DIR / "ab").mkdir()
+    (tmp_path / INDUCTOR_DIR / "ab" / "cab.so").write_bytes(b"by 12")
+    place.path.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    os.utime(KeptStart(tmp_path, key).path, ns=(1, 1))
+    found = KeptStart(tmp_path, key.opened).read()
+    assert found is not None
+    assert found.answers == {"by": "12"}
