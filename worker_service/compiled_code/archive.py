@@ -84,8 +84,10 @@ class Archiver:
             staged.discard()
         return len(files)
 
-    def unpack(self, key: CodeKey, source: Path) -> int:
-        """Add an archive's files to the directory; returns how many were new. Files that are there stay as they are.
+    def unpack(self, key: CodeKey, source: Path, *, replaces: bool = False) -> int:
+        """Add an archive's files to the directory; returns how many were. Files that are there stay as they are.
+
+        Where it `replaces` them, they do not; processes that have them open keep what they have.
 
         Raises CompiledCodeMismatchError (another key), CompiledCodeRefusedError (damaged, not sealed with the secret,
         too large, or with an entry that is no plain file in its place), and OSError.
@@ -101,7 +103,7 @@ class Archiver:
                 names = list(self._unpack_payload(file, staging, source.name))
                 if not names:  # its seal fits the key all the same: of code that is elsewhere it only tells the name
                     raise CompiledCodeRefusedError(source.name, "it has no files")
-                return sum(_publish(staging / name, self.cache_dir / name) for name in names)
+                return sum(_publish(staging / name, self.cache_dir / name, replaces=replaces) for name in names)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
 
@@ -207,8 +209,8 @@ def _shipped(cache_dir: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file() and not path.is_symlink())
 
 
-def _publish(staged: Path, target: Path) -> bool:
-    if target.exists():
+def _publish(staged: Path, target: Path, *, replaces: bool) -> bool:
+    if target.exists() and not replaces:
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
     staged.replace(target)

@@ -93,12 +93,13 @@ class CodeSharing:
     loop: asyncio.AbstractEventLoop
     _uploading: "asyncio.Task[None] | None" = field(default=None)
 
-    def bring(self, key: CodeKey) -> None:
+    def bring(self, key: CodeKey, *, anew: bool = False) -> None:
         """Have the store's code for this key in the cache directory, if there is any. Blocks.
 
-        For a worker without a compiler the store is asked first whose code there is.
+        For a worker without a compiler the store is asked first whose code there is. `anew` fetches what was fetched
+        before, in the place of files that may be damaged.
         """
-        if self._marker(key).exists():
+        if self._marker(key).exists() and not anew:
             return
         try:
             named = key
@@ -106,11 +107,11 @@ class CodeSharing:
                 with self._scratch() as file:
                     self._read(key, file)
                     named = self.archiver.read_name(key, file)
-                if self._marker(named).exists():
+                if self._marker(named).exists() and not anew:
                     return
             with self._scratch() as file:
                 self._read(named, file)
-                num_new = self.archiver.unpack(named, file)
+                num_new = self.archiver.unpack(named, file, replaces=anew)
             self._marker(named).touch()
         except CompiledCodeNotFoundError:
             log.info("compiled_code_absent", key=key.digest)

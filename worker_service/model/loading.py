@@ -109,7 +109,12 @@ def _load(
         kept_start = KeptStart(options.cache_dir, key) if options.cache_dir is not None else None
         kept = kept_start.read() if kept_start is not None and not refused else None
         # Beside a GPU torch's compiler writes no C++.
-        if kept is None and key.is_open and options.compile and device.type == "cpu":
+        cannot_compile = key.is_open and options.compile and device.type == "cpu"
+        if kept is None and cannot_compile and kept_start is not None and shared_code is not None and not refused:
+            # What was fetched before may be damaged since, and is not made again here.
+            shared_code.bring(key, anew=True)
+            kept = kept_start.read()
+        if kept is None and cannot_compile:
             raise CompilerMissingError(refused or "no compiled code that fits was found")
     wants_kernels = options.cpu_kernels and device.type == "cpu"
     building = kernels.begin_building(options.cache_dir) if wants_kernels and not kernels.are_loaded() else None

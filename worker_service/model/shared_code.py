@@ -48,8 +48,11 @@ class CodeKey:
 class SharedCode(Protocol):
     """Called from the thread that loads the model."""
 
-    def bring(self, key: CodeKey) -> None:
-        """Have others' code that fits this key in the cache directory, if there is any; never fails."""
+    def bring(self, key: CodeKey, *, anew: bool = False) -> None:
+        """Have others' code that fits this key in the cache directory, if there is any; never fails.
+
+        `anew` takes the place of what is there, which was found not to be of use.
+        """
         ...
 
     def settle(self, key: CodeKey, num_compiled: int) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,9 @@ async def test_a_worker_without_a_compiler_gets_what_any_other_compiled(channel:
         await asyncio.to_thread(sharing(channel, cache).bring, KEY.opened)
     events = [log["event"] for log in logs if log["event"].startswith("compiled_code")]
     assert not events, "what is here already is not fetched again"
+    (cache / "inductor" / "a.so").write_bytes(b"damaged")
+    await asyncio.to_thread(partial(sharing(channel, cache).bring, KEY.opened, anew=True))
+    assert (cache / "inductor" / "a.so").read_bytes() == b"native code", "but where it is of no use"
 
 
 async def test_whose_code_there_is_must_be_sealed_too(channel: Any, tmp_path: Path) -> None:

@@ -62,7 +62,10 @@ def test_another_worker_of_the_same_key_gets_the_code_and_nothing_else(tmp_path:
     assert archiver(cache).unpack(KEY, packed) == 3
     assert names(cache) == {"inductor/ab/cab.so", "inductor/fxgraph/x/y", KERNELS}
     assert (cache / "inductor/ab/cab.so").read_bytes() == b"native" * 1000
+    (cache / KERNELS).write_bytes(b"damaged")
     assert archiver(cache).unpack(KEY, packed) == 0, "what is there already stays"
+    assert archiver(cache).unpack(KEY, packed, replaces=True) == 3
+    assert (cache / KERNELS).read_bytes() == b"kernels"
 
 
 def test_packing_the_same_code_twice_makes_the_same_bytes(tmp_path: Path, packed: Path) -> None:
