@@ -56,6 +56,8 @@ def compiling(key: CodeKey) -> Iterator[None]:
     """Say what compiles without a compiler as what it is: raises CompilerMissingError."""
     try:
         yield
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
     except RuntimeError as exc:
         if not key.is_open:
             raise

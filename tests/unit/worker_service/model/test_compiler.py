@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 
+from hotslot.errors import CompilerMissingError
 from worker_service.model import code_key, compiler
 from worker_service.model.cpu import library
+from worker_service.model.shared_code import CodeKey
 
 LEAN = """
 import json, sys
@@ -166,3 +168,10 @@ def test_a_compiler_that_does_not_answer_is_one(
     assert code_key._compiler() == f"{path}, {found}"
     path.unlink()
     assert code_key._compiler() == ""
+
+
+def test_a_full_device_is_not_said_to_be_a_lacking_compiler() -> None:
+    with pytest.raises(torch.OutOfMemoryError), code_key.compiling(CodeKey({"compiler": ""})):
+        raise torch.OutOfMemoryError
+    with pytest.raises(CompilerMissingError, match="No working"), code_key.compiling(CodeKey({"compiler": ""})):
+        raise RuntimeError("No working C++ compiler found")
