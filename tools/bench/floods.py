@@ -118,12 +118,11 @@ async def sleepers(endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes)
         message = request(480)
         message.logprobs.CopyFrom(logprobs)
         call: Any = pb_grpc.InferenceServiceStub(channel).Generate(message, metadata=(bearer(tokens["loud"]),))
-        held.append((channel, call))
+        held.append((channel, call, asyncio.ensure_future(call.read())))
     while True:
-        for _, call in held:
-            with suppress(grpc.aio.AioRpcError, TimeoutError):
-                await asyncio.wait_for(call.read(), 0.02)
-        outcomes["held"] = sum(not call.done() for _, call in held)
+        # A read that is given up would end the call; one that has failed is of a call that the server has ended.
+        await asyncio.wait({first for _, _, first in held}, timeout=5.0)
+        outcomes["held"] = sum(not call.done() for _, call, _ in held)
         await asyncio.sleep(5.0)
 
 
