@@ -215,7 +215,7 @@ async def test_a_worker_whose_place_was_taken_is_told(valkey_node: EmbeddedValke
         await until_async(it.whole)
         newer = Member(it.redis, worker("w-2", epoch=2, endpoint="pod:1"))
         await newer.announce()
-        error = await asyncio.wait_for(it.loops.until_failed(), 60)
+        error = await asyncio.wait_for(it.loops.until_failed(), LEASE_S)
         assert "epoch 2" in str(error)
         assert not it.registration.connected
     async with RedisConnection(patient(valkey_node.url)) as redis:

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx2
 import openai
 import pytest
+from structlog.testing import capture_logs
 
 from hotslot.errors import EngineFailedError
 from hotslot.local.child_processes import free_port
@@ -35,9 +36,12 @@ async def test_a_full_worker_is_429_and_the_sdk_tries_again_when_told(tmp_path: 
         assert refused.value.code == "QUEUE_FULL"
         assert int(refused.value.response.headers["retry-after"]) >= 1
         assert refused.value.response.headers["x-should-retry"] == "true"
-        stack.model.runner.step_s = 0.0
         patient = await stack.sdk(max_retries=10)
-        assert (await patient.completions.create(model=BASE, prompt="hello")).choices[0].text == "base"
+        with capture_logs() as logs:
+            asking = asyncio.create_task(patient.completions.create(model=BASE, prompt="hello"))
+            await until(lambda: any(line.get("status") == 429 for line in logs))
+        stack.model.runner.step_s = 0.0
+        assert (await asking).choices[0].text == "base"
         assert (await first).choices[0].text == "base" * 25
 
 

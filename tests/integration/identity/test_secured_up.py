@@ -24,6 +24,7 @@ from hotslot.cli.app import run
 from hotslot.contexts import contexts_path
 from hotslot.errors import HotslotError, UnauthenticatedError, UnavailableError
 from hotslot.rpc.security import ChannelSecurity
+from tests.support.machine_pace import slowness
 from tests.support.secured_up import Secured
 from tests.support.stubbed_up import ROOT
 
@@ -184,7 +185,7 @@ async def test_every_partys_certificate_and_the_authority_are_renewed_under_load
     took_s = time.monotonic() - began_s
     assert failures == [], f"{len(failures)} of {sum(counts)} calls failed"
     assert min(counts) > 5, counts
-    assert took_s < 200
+    assert took_s < 40 * slowness()
     after = {path.name: path.read_bytes() for path in secured.files.folder.glob("*.crt")}
     assert after.keys() == before.keys() == {"store.crt", "worker-1.crt", "worker-2.crt", "trusted.crt"}
     assert not {name for name in after if after[name] == before[name]}

@@ -27,6 +27,7 @@ from hotslot.local.children import Child, ChildFailedError, ChildSpec
 from hotslot.local.embedded_valkey import embedded_valkey
 from hotslot.local.identity_files import IdentityFiles
 from hotslot.local.listeners import listener
+from tests.support.machine_pace import within
 from tests.support.stubbed_up import ROOT, STUB, write_stubs
 
 Started = tuple["subprocess.Popen[str]", dict[str, int]]
@@ -75,21 +76,19 @@ def busy(count: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("load", [0, 6])
-def test_ctrl_c_prints_its_line_at_once_and_ends_long_before_the_grace_also_under_load(
+def test_ctrl_c_prints_its_line_at_once_and_ends_within_two_seconds_also_under_load(
     up: Up, tmp_path: Path, load: int
 ) -> None:
     # Services that do not want to end stand for requests that run: they have a second.
     process, _ = up(HOTSLOT_STUB_STUBBORN="1")
     with busy(load):
         time.sleep(1 if load else 0)
-        begin_s = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
-        took_s = time.monotonic() - begin_s
+        with within(2.0):
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
     assert (
         (tmp_path / "err").read_text().endswith("hotslot: stopping; requests have 1 s, and Ctrl-C again ends at once\n")
     )
-    assert took_s < 10, "a second and a bit alone, where the usual grace is 15 s"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -252,11 +251,10 @@ def test_a_redis_that_is_none_is_told_within_five_seconds(
             threading.Thread(
                 target=lambda: server.accept()[0].sendall(b"HTTP/1.1 400 Bad\r\n\r\n"), daemon=True
             ).start()
-        begin_s = time.monotonic()
         ports = [word for name, p in zip("swg", free_ports(3), strict=True) for word in (OPTIONS[name], str(p))]
         url = f"redis://:SECRET@127.0.0.1:{port}"
-        assert run(["up", *ports, "--redis-url", url, "--data-dir", str(tmp_path)]) == 7
-    assert time.monotonic() - begin_s < 60, "five alone"
+        with within(5.0):
+            assert run(["up", *ports, "--redis-url", url, "--data-dir", str(tmp_path)]) == 7
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("hotslot: --redis-url (HOTSLOT_REDIS_URL): redis://:***@127.0.0.1")
     assert "SECRET" not in line

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hotslot.errors import QuotaExceededError, StreamStalledError, UnavailableError
 from shared.server.stream_places import (
+    KEEPS_UP_BYTES_PER_S,
     MAX_LEFT_BEHIND,
     MAX_LEFT_BY_PARTY,
     SHARE,
@@ -173,10 +174,11 @@ async def test_a_caller_that_drips_falls_behind_and_one_that_is_merely_slow_does
         await asyncio.sleep(0.02)
         return data
 
+    data = b"x" * 10 * KEEPS_UP_BYTES_PER_S  # which may take ten seconds
     for _ in range(10):
         await drips.read(after(b"x"))
-        await slow.read(after(b"x" * 10_000_000))
-        await slow.write(asyncio.sleep(0.02), b"x" * 10_000_000)
+        await slow.read(after(data))
+        await slow.write(asyncio.sleep(0.02), data)
     assert drips.behind_s >= 0.19
     assert slow.behind_s == 0.0
 
