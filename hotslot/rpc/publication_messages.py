@@ -24,6 +24,8 @@ _KNOWN = {
     *(_FIELDS[name].number << 3 | LENGTH_DELIMITED for name in ("version", "files", "data_digest")),
     *(_FIELDS[name].number << 3 | VARINT for name in ("finish",)),
 }
+_MAX_LENGTH_BYTES = 5
+"""Of a length; protobuf refuses one that is written with more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ def _data_in(message: bytes) -> tuple[int, int, int] | None:
             if tag != _DATA and tag not in _KNOWN:
                 return None
             if tag & 7 == LENGTH_DELIMITED:
+                if position - at > 1 + _MAX_LENGTH_BYTES:
+                    return None
                 if tag == _DATA:
                     if found is not None:
                         return None

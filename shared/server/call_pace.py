@@ -1,10 +1,23 @@
 """Pace of calls, decided without I/O: how many each caller may begin in a second, and at once."""
 
+from dataclasses import dataclass
+
 from cachetools import LRUCache
 
 ROUNDING_S = 1e-6
 MAX_CALLERS = 8_192
 """Callers whose calls are counted; of more, those that called longest ago begin anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldWeight:
+    """Calls that one counts for until it ends, beyond those of all."""
+
+    caller: str
+    weight: float
+    paid_s: float
+    """Time by which they have been worked off, so that nothing is given back for them: calls that last would else save
+    up for a flood."""
 
 
 class CallPace:

@@ -62,8 +62,15 @@ def _own_sockets(port: int, is_wanted: Callable[[int], bool]) -> Iterator[socket
             continue
         try:
             # Held by a number of its own, so that the one that is looked at is the one that is closed.
-            held = socket.socket(fileno=os.dup(descriptor))
+            number = os.dup(descriptor)
         except OSError as exc:
+            if exc.errno in NO_ROOM:
+                raise
+            continue
+        try:
+            held = socket.socket(fileno=number)
+        except OSError as exc:  # the descriptor has become another file's just now
+            os.close(number)
             if exc.errno in NO_ROOM:
                 raise
             continue

@@ -34,7 +34,7 @@ from shared.identity.callers import Caller
 from shared.identity.parties import address_of
 from shared.server import late_refusals
 from shared.server.call_messages import only_message
-from shared.server.call_pace import MAX_CALLERS, CallPace
+from shared.server.call_pace import MAX_CALLERS, CallPace, HeldWeight
 from shared.server.counters import BOUND_REFUSALS, Counters
 from shared.server.failed_calls import abort
 from shared.server.flood_connections import FloodConnections
@@ -68,8 +68,8 @@ TOLD_EVERY_S = 60.0
 
 _FRUITLESS_ERRORS = (RangeError, DigestMismatchError, UnauthenticatedError)
 """Ends of uploads that took a file and its room for nothing, and of guesses."""
-_HELD: ContextVar[int] = ContextVar("held_of_pace", default=0)
-"""Calls that the one of this context counts for until it ends, beyond those of all."""
+_HELD: ContextVar[HeldWeight | None] = ContextVar("held_of_pace", default=None)
+"""Of the call of this context."""
 _PRINCIPAL = "principal "
 _FOR_OTHERS = frozenset({Scope.WORKER, Scope.GATEWAY})
 CallMetadata = Iterable[tuple[str, str | bytes]]
@@ -87,7 +87,8 @@ class PacedCalls:
         self.connections = FloodConnections(counters)
         """Those that floods come over."""
         # At once as many at least as a call counts for.
-        self._pace = CallPace(calls_per_s, max(calls_per_s, FRUITLESS)) if calls_per_s else None
+        self._burst = max(calls_per_s, FRUITLESS)
+        self._pace = CallPace(calls_per_s, self._burst) if calls_per_s else None
         self._tries = CallPace(TRIES_REFILL * calls_per_s, calls_per_s) if calls_per_s else None
         self._cut_off_weight = max(1.0, TRIES_REFILL * calls_per_s / CUT_OFF_TRIES_PER_S)
         self._key = secrets.token_bytes(32)
@@ -174,10 +175,12 @@ class PacedCalls:
         if not caller or self._pace is None:
             return True
         now_s = time.monotonic()
-        held = ROOMLESS - FRUITLESS if now_s < self._roomless_until_s.get(caller, 0.0) else 0
+        is_roomless = now_s < self._roomless_until_s.get(caller, 0.0)
+        # What counts for more than may come at once could never begin.
+        held = min(ROOMLESS, self._burst) - FRUITLESS if is_roomless else 0
         if self.connections.is_cut_off(caller, now_s) or not self._pace.take(caller, now_s, FRUITLESS + held):
             return False
-        _HELD.set(held)
+        _HELD.set(HeldWeight(caller, held, now_s + self._burst / self._calls_per_s) if held else None)
         return True
 
     async def message(self, caller: str, context: Any) -> bytes:
@@ -218,17 +221,20 @@ class PacedCalls:
         is_given_up = given_up_after_s is not None and given_up_after_s < AT_ONCE_S
         is_fruitless = is_given_up or isinstance(error, _FRUITLESS_ERRORS)
         is_roomless = isinstance(error, ExhaustedError)
-        extra = (ROOMLESS if is_roomless else FRUITLESS if is_fruitless else 1) - 1 - _HELD.get()
+        extra: float = (ROOMLESS if is_roomless else FRUITLESS if is_fruitless else 1) - 1
         name = _stranger_of(context) if caller is None else _name_of(caller)
         if self._pace is None or not name:
             return
         now_s = time.monotonic()
         if is_roomless:
             self._roomless_until_s[name] = now_s + ROOMLESS_FOR_S
+        held = _HELD.get()
+        if held is not None and held.caller == name:
+            extra -= held.weight
+            if extra < 0 and now_s < held.paid_s:
+                self._pace.give_back(name, -extra)
         if extra > 0:
             self._pace.charge(name, extra, now_s)
-        elif extra < 0:
-            self._pace.give_back(name, -extra)
 
     async def _found(self, context: Any) -> str | None:
         """The principal of a call, as it is counted; None where there is none, as the call itself will tell."""

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from hotslot.formats.weight_values import Bits
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HeldFile:
-    """A file of a checkpoint in memory, which no part of the process changes any more."""
+    """A file of a checkpoint in memory, whose bytes no part of the process changes any more."""
 
     name: str
     """Name inside the checkpoint's folder."""
@@ -22,6 +22,10 @@ class HeldFile:
         """Begin to read it."""
         return HeldReader(self.data)
 
+    def release(self) -> None:
+        """Let go of the bytes: a refusal's traceback keeps the checkpoint until garbage is collected."""
+        self.data = memoryview(b"")
+
 
 class HeldReader(io.RawIOBase):
     """An open file in memory. What `elements` gives are views of it."""
@@ -29,6 +33,11 @@ class HeldReader(io.RawIOBase):
     def __init__(self, data: memoryview) -> None:
         self._data = data
         self._position = 0
+
+    def close(self) -> None:
+        """Let go of the bytes; what `elements` gave keeps them."""
+        self._data = memoryview(b"")
+        super().close()
 
     def elements(self, begin: int, num_elements: int, dtype: npt.DTypeLike) -> Bits:
         """Elements from a byte on, where they lie, or, where no element may lie there, a copy."""

@@ -10,6 +10,7 @@ import hashlib
 import secrets
 import shutil
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,23 +66,32 @@ class ArrivalFolder:
 
 
 class HeldRoom:
-    """Memory for weights that arrive, of all callers together. Thread-safe."""
+    """Memory for weights that arrive, of all callers together. Thread-safe.
+
+    Room is back when the memory is, so when no view of it is left: a refusal's traceback may keep one for long.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._memory = RecycledMemory(KEPT_FREE_BYTES)
         self._left_bytes = max_bytes
-        self._lock = threading.Lock()
+        # Reentrant: a view may end, by garbage collection, while its own thread takes memory.
+        self._lock = threading.RLock()
 
     def take(self, size_bytes: int) -> memoryview | None:
-        """Memory for one file until it is given back; None where there is no room."""
+        """Memory for one file; None where there is no room, or the system has none."""
         with self._lock:
             if size_bytes > self._left_bytes:
                 return None
             self._left_bytes -= size_bytes
-        return self._memory.take(size_bytes)
+        try:
+            memory = self._memory.take(size_bytes)
+        except (MemoryError, OSError):
+            self._give_back(size_bytes)
+            return None
+        weakref.finalize(memory.obj, self._give_back, size_bytes).atexit = False
+        return memory
 
-    def give_back(self, size_bytes: int) -> None:
-        """Note that so many bytes are not needed any more."""
+    def _give_back(self, size_bytes: int) -> None:
         with self._lock:
             self._left_bytes += size_bytes
 
@@ -111,8 +121,6 @@ class Arrival:
     _position: int = 0
     """Index of the file that is being written."""
     _staged: StagedFile | _HeldFile | None = None
-    _held_bytes: int = 0
-    """Bytes of memory that were taken."""
     _held: HeldFile | None = None
     _hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     _paths: dict[str, Path] = field(default_factory=dict)
@@ -126,14 +134,18 @@ class Arrival:
             if self._position == len(self._files):
                 problem = f"{len(view)} bytes more than the files have"
                 raise InvalidRequestError([FieldViolation("data", problem)])
-            file = self._files[self._position]
-            staged = self._staged = self._staged or self._begin(file)
-            part = view[: file.size_bytes - staged.size_bytes]
-            staged.write(part)
-            view = view[len(part) :]
-            if staged.size_bytes == file.size_bytes:
-                self._keep(file, staged)
-                self._staged, self._position = None, self._position + 1
+            view = view[self._write_part(view) :]
+
+    def _write_part(self, view: memoryview) -> int:
+        """Write what is the next file's; returns how much that is."""
+        file = self._files[self._position]
+        staged = self._staged = self._staged or self._begin(file)
+        part = view[: file.size_bytes - staged.size_bytes]
+        staged.write(part)
+        if staged.size_bytes == file.size_bytes:
+            self._keep(file, staged)
+            self._staged, self._position = None, self._position + 1
+        return len(part)
 
     @property
     def _path(self) -> Path:
@@ -145,7 +157,6 @@ class Arrival:
         if file.path in WEIGHTS_FILES and self._held is None:
             memory = self._room.take(file.size_bytes)
             if memory is not None:
-                self._held_bytes += file.size_bytes
                 return _HeldFile(memory)
         self._folder.mkdir(exist_ok=True)
         return StagedFile(self._path, digests=False)
@@ -173,9 +184,9 @@ class Arrival:
         """Remove everything; again is harmless."""
         if isinstance(self._staged, StagedFile):
             self._staged.close()
+        if self._held is not None:
+            self._held.release()
         self._staged = self._held = None
-        self._room.give_back(self._held_bytes)
-        self._held_bytes = 0
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

@@ -37,9 +37,20 @@ PARTS = st.one_of(
     st.builds(pb.PublishVersionRequest, version=st.builds(pb.CreateVersionRequest, reference=st.text(max_size=8))),
 ).map(pb.PublishVersionRequest.SerializeToString)
 UNKNOWN = st.sampled_from(
-    [b"\x78\x01", b"\x7a\x02ab", b"\x1a\x05a", b"\x1a\xff", b"\xff", b"\x1d\0\0\0\0", b"\x18\x07"]
+    [
+        b"\x78\x01",
+        b"\x7a\x02ab",
+        b"\x1a\x05a",
+        b"\x1a\xff",
+        b"\xff",
+        b"\x1d\0\0\0\0",
+        b"\x18\x07",
+        b"\x1a\x81\x80\x80\x80\x00a",
+        b"\x1a\x81\x80\x80\x80\x80\x00a",
+    ]
 )
-"""A number and bytes under tags of no field, data that is cut off, and other wire types under the tag of data."""
+"""A number and bytes under tags of no field, data that is cut off, other wire types under the tag of data, and lengths
+with more digits than they need, and than they may have."""
 
 
 @given(st.lists(st.one_of(PARTS, UNKNOWN), max_size=4))
