@@ -60,8 +60,9 @@ async def drive(
     encode: Callable[[Any], bytes],
     sizes: Sizes,
     seen: WatchedCall | None = None,
+    begun: Callable[[], None] | None = None,
 ) -> Any:
-    """Finish a handler's result, whichever way the handler is written.
+    """Finish a handler's result, whichever way the handler is written; `begun` hears of a stream's first message.
 
     A generator's messages are written here and not handed to grpc, so that a cancelled call closes the generator at
     once and in the same task: what its `finally` frees is free when the call is over.
@@ -70,6 +71,8 @@ async def drive(
         async with aclosing(result):
             async for message in result:
                 data = encode(message)
+                if begun is not None and not sizes.sent:
+                    begun()
                 sizes.sent += len(data)
                 try:
                     await stream.write(context.write(data), data)

@@ -217,7 +217,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 request = decoded(request, decode, stream, sizes, seen, Pace(self._stall_s))
             elif seen is not None:
                 await seen.requested(request)
-            return await drive(behavior(request, context), context, stream, encode, sizes, seen)
+            return await drive(behavior(request, context), context, stream, encode, sizes, seen, self.paced.found_room)
         except asyncio.CancelledError:
             if not (task in self._ending or stream.ended_by) or task.uncancel():
                 code = grpc.StatusCode.CANCELLED

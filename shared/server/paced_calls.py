@@ -214,6 +214,13 @@ class PacedCalls:
         if self._pace is not None:
             self.connections.heard(context.peer(), _name_of(caller))
 
+    def found_room(self) -> None:
+        """Hear that the call of this context answers, so that it counts for one from now on."""
+        held = _HELD.get()
+        _HELD.set(None)
+        if held is not None and self._pace is not None and time.monotonic() < held.paid_s:
+            self._pace.give_back(held.caller, held.weight)
+
     def ended(
         self, caller: Caller | None, error: HotslotError | None, given_up_after_s: float | None, context: Any
     ) -> None:

@@ -37,6 +37,10 @@ class Calls:
         self._paced.came(LOUD)
         return context
 
+    def answer(self, context: Context) -> None:
+        """A call's first message goes out."""
+        context.run(self._paced.found_room)
+
     def end(self, context: Context | None, error: HotslotError | None = None) -> None:
         assert context is not None
         context.run(self._paced.ended, self._caller, error, None, self._call)
@@ -51,6 +55,17 @@ def test_a_call_may_begin_after_one_without_room_once_what_that_cost_is_worked_o
     calls.end(calls.begin(), FULL)
     calls.now_s += max(1.0, 5 / per_s)
     assert calls.begin() is not None
+
+
+def test_a_stream_that_answers_counts_for_one_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paced_calls, "ROOMLESS_FOR_S", 600.0)
+    calls = Calls(100.0, monkeypatch)
+    calls.end(calls.begin(), FULL)
+    begun = 0
+    while (stream := calls.begin()) is not None and begun < 1000:
+        calls.answer(stream)
+        begun += 1
+    assert begun > 100 - 2 * ROOMLESS
 
 
 def test_calls_that_last_save_nothing_up_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
