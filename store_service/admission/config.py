@@ -159,7 +159,8 @@ class _Reader:
                 self._bad(field, value, "unset where target_modules is text, or PEFT does not load it")
         if layer_names and layers is None:
             self._bad("layers_pattern", layer_names, "layers_to_transform beside it, or PEFT does not load it")
-        names = [layer_names] if isinstance(layer_names, str) else layer_names
+        # Text without a letter is no pattern; in a list it is one, which no path has.
+        names = [layer_names] * bool(layer_names) if isinstance(layer_names, str) else layer_names
         is_all_linear = isinstance(wanted, str) and wanted.lower() == ALL_LINEAR
         return Targets(
             suffixes=None
@@ -174,7 +175,7 @@ class _Reader:
             layer_patterns=tuple(
                 pattern
                 for text in self._texts("layers_pattern", names)
-                if text and (pattern := self._regex("layers_pattern", text)) is not None
+                if (pattern := self._regex("layers_pattern", text)) is not None
             ),
         )
 

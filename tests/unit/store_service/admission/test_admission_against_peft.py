@@ -44,7 +44,7 @@ VALUES: dict[str, list[Any]] = {
     ],
     "exclude_modules": [None, [], "", ["k_proj"], ["q_proj"], ".*k_proj"],
     "layers_to_transform": [None, [], 0, [0, 1], [0], -1, [5], "0"],
-    "layers_pattern": [None, [], "", "layers", ["layers"], "h"],
+    "layers_pattern": [None, [], "", [""], "layers", ["layers"], ["", "layers"], "h"],
     "lora_bias": [False, None, True, "no"],
     "ensure_weight_tying": [False, True, None],
     "bias": ["none", "all", "lora_only", None, "foo", False, ""],
@@ -202,6 +202,17 @@ def test_words_without_effect_are_no_reason_to_refuse(
     cases: dict[str, Case], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     assert compare(cases["llama"], tmp_path, changes)
+
+
+@pytest.mark.parametrize("pattern", VALUES["layers_pattern"], ids=json.dumps)
+def test_layers_that_are_chosen_by_a_pattern_are_those_that_peft_chooses(
+    cases: dict[str, Case], tmp_path: Path, pattern: Any
+) -> None:
+    case = cases["llama"]
+    chosen: dict[str, Any] = {"layers_to_transform": 0, "layers_pattern": pattern, "target_modules": ["q_proj"]}
+    of_first = {key: each for key, each in case.tensors.items() if ".layers.0." in key and "q_proj" in key}
+    is_loaded = pattern in (None, [], "", "layers", ["layers"], ["", "layers"])
+    assert compare(case, tmp_path, chosen, of_first) is is_loaded
 
 
 @pytest.mark.parametrize("bias", ["all", "lora_only"])
