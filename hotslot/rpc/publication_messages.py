@@ -25,7 +25,7 @@ _KNOWN = {
     *(_FIELDS[name].number << 3 | VARINT for name in ("finish",)),
 }
 _MAX_LENGTH_BYTES = 5
-"""Of a length; protobuf refuses one that is written with more."""
+"""Bytes of a length; protobuf refuses one that is written with more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import hashlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
 
@@ -27,14 +26,12 @@ from hotslot.errors import (
     StreamStalledError,
     UnauthenticatedError,
 )
-from hotslot.formats.principals import Principal, Scope
-from hotslot.rpc.security import AUTHORIZATION
 from shared.identity.authenticator import Authenticator, Credential, certified_names
 from shared.identity.callers import Caller
-from shared.identity.parties import address_of
 from shared.server import late_refusals
 from shared.server.call_messages import only_message
 from shared.server.call_pace import MAX_CALLERS, CallPace, HeldWeight
+from shared.server.counted_callers import PRINCIPAL, CallMetadata, counted_as, counted_name_of, stranger_of, token_of
 from shared.server.counters import BOUND_REFUSALS, Counters
 from shared.server.failed_calls import abort
 from shared.server.flood_connections import FloodConnections
@@ -69,10 +66,7 @@ TOLD_EVERY_S = 60.0
 _FRUITLESS_ERRORS = (RangeError, DigestMismatchError, UnauthenticatedError)
 """Ends of uploads that took a file and its room for nothing, and of guesses."""
 _HELD: ContextVar[HeldWeight | None] = ContextVar("held_of_pace", default=None)
-"""Of the call of this context."""
-_PRINCIPAL = "principal "
-_FOR_OTHERS = frozenset({Scope.WORKER, Scope.GATEWAY})
-CallMetadata = Iterable[tuple[str, str | bytes]]
+"""Weight that the call of this context holds."""
 
 
 class PacedCalls:
@@ -112,12 +106,12 @@ class PacedCalls:
 
     def caller(self, metadata: CallMetadata) -> str | None:
         """Caller of a call by a token that was known before, as it is counted; None where that is to be found out."""
-        token = _token_of(metadata) if self._pace is not None else None
+        token = token_of(metadata) if self._pace is not None else None
         if token is None or (proof := self._proofs.get(hashed := self._hash(token))) is None:
             return None
         assert self._authenticator is not None
         try:
-            return _counted_as(self._authenticator.principal_of(proof))
+            return counted_as(self._authenticator.principal_of(proof))
         except HotslotError:
             # Revoked or expired: what comes with it is a stranger's, and costs its former owner nothing.
             del self._proofs[hashed]
@@ -142,7 +136,7 @@ class PacedCalls:
         if self.connections.is_closed(context.peer()):
             raise asyncio.CancelledError
         if (caller := await self._found(context)) is None:
-            caller = _stranger_of(context)
+            caller = stranger_of(context)
         await self.meet_stranger(caller, context)
         return caller
 
@@ -212,7 +206,7 @@ class PacedCalls:
     def known(self, context: Any, caller: Caller) -> None:
         """Hear of an allowed call's caller."""
         if self._pace is not None:
-            self.connections.heard(context.peer(), _name_of(caller))
+            self.connections.heard(context.peer(), counted_name_of(caller))
 
     def found_room(self) -> None:
         """Hear that the call of this context answers, so that it counts for one from now on."""
@@ -229,7 +223,7 @@ class PacedCalls:
         is_fruitless = is_given_up or isinstance(error, _FRUITLESS_ERRORS)
         is_roomless = isinstance(error, ExhaustedError)
         extra: float = (ROOMLESS if is_roomless else FRUITLESS if is_fruitless else 1) - 1
-        name = _stranger_of(context) if caller is None else _name_of(caller)
+        name = stranger_of(context) if caller is None else counted_name_of(caller)
         if self._pace is None or not name:
             return
         now_s = time.monotonic()
@@ -246,10 +240,10 @@ class PacedCalls:
     async def _found(self, context: Any) -> str | None:
         """The principal of a call, as it is counted; None where there is none, as the call itself will tell."""
         assert self._authenticator is not None
-        token = _token_of(context.invocation_metadata() or ())
+        token = token_of(context.invocation_metadata() or ())
         try:
             proof = await self._authenticator.credential(token, certified_names(context))
-            name = _counted_as(self._authenticator.principal_of(proof))
+            name = counted_as(self._authenticator.principal_of(proof))
         except HotslotError:
             return None
         if token is not None:
@@ -261,7 +255,7 @@ class PacedCalls:
         now_s = time.monotonic()
         weight = self._cut_off_weight if self.connections.is_cut_off(caller, now_s) else 1.0
         is_tried = self._tries.take(caller, now_s, weight)
-        if not is_tried and self.connections.close(caller, context.peer(), is_known=caller.startswith(_PRINCIPAL)):
+        if not is_tried and self.connections.close(caller, context.peer(), is_known=caller.startswith(PRINCIPAL)):
             raise asyncio.CancelledError
         self._counters.add(BOUND_REFUSALS, SETTING)
         self._tell(caller)
@@ -282,24 +276,3 @@ class PacedCalls:
 
     def _hash(self, token: str) -> bytes:
         return hashlib.blake2b(token.encode(), key=self._key, digest_size=16).digest()
-
-
-def _token_of(metadata: CallMetadata) -> str | None:
-    for key, value in metadata:
-        if key == AUTHORIZATION and isinstance(value, str):
-            return value
-    return None
-
-
-def _stranger_of(context: Any) -> str:
-    """Name that a call is counted by whose caller is not known."""
-    return f"address {address_of(context.peer())}"
-
-
-def _counted_as(who: Principal | Caller) -> str:
-    """Name that somebody is counted by; empty for one that calls for others."""
-    return "" if who.scopes & _FOR_OTHERS else f"{_PRINCIPAL}{who.name}"
-
-
-def _name_of(caller: Caller) -> str:
-    return "" if caller.via else _counted_as(caller)

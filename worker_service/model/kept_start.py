@@ -17,12 +17,13 @@ import structlog
 from transformers import PreTrainedModel
 
 from hotslot.content_files import StagedFile
+from hotslot.errors import CompilerMissingError
 from worker_service.engine.limits import EngineLimits
 from worker_service.model import self_test
 from worker_service.model.filled_slot import filled_slot
 from worker_service.model.kept_programs import Libraries, ProgramsNotKeptError
 from worker_service.model.runner import TorchRunner
-from worker_service.model.shared_code import INDUCTOR_DIR, CodeKey
+from worker_service.model.shared_code import INDUCTOR_DIR, CodeKey, SharedCode
 from worker_service.model.step_programs import StepPrograms, digest_of_logits
 from worker_service.model.whole_forwards import ForwardKind
 
@@ -148,3 +149,20 @@ def answers_now(model: PreTrainedModel, runner: TorchRunner, limits: EngineLimit
     with filled_slot(runner.slot_linears.values()):
         answers = runner.programs.answers(runner.logits, runner.token_buckets, limits, runner.num_embeddings)
     return answers | {SELF_TEST: digest_of_logits(self_test.answers(model, runner, limits))}
+
+
+def record_of_start(
+    kept_start: KeptStart | None, shared_code: SharedCode | None, key: CodeKey, *, has_to_fit: bool, refused: str
+) -> StartRecord | None:
+    """Record of an earlier start, if there is one that was not `refused`, which says why it did not fit before.
+
+    Raises CompilerMissingError where there is none and it `has_to_fit`, since nothing can be compiled here.
+    """
+    kept = kept_start.read() if kept_start is not None and not refused else None
+    if kept is None and has_to_fit and kept_start is not None and shared_code is not None and not refused:
+        # What was fetched before may be damaged since, and is not made again here.
+        shared_code.bring(key, anew=True)
+        kept = kept_start.read()
+    if kept is None and has_to_fit:
+        raise CompilerMissingError(refused or "no compiled code that fits was found")
+    return kept

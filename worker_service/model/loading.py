@@ -13,7 +13,6 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from hotslot.contract.control import CompiledBucket
-from hotslot.errors import CompilerMissingError
 from hotslot.formats.base_model import spec_from_folder
 from hotslot.formats.model_sizes import sizes_of
 from worker_service.engine.limits import EngineLimits
@@ -39,7 +38,7 @@ from worker_service.model.huge_pages import take_pages
 from worker_service.model.int8_checks import INT8, check_kernels, check_weights
 from worker_service.model.int8_weights import Int8Weights, round_weights
 from worker_service.model.kept_programs import ProgramsNotKeptError
-from worker_service.model.kept_start import SELF_TEST, KeptStart, answers_now
+from worker_service.model.kept_start import SELF_TEST, KeptStart, answers_now, record_of_start
 from worker_service.model.lean_imports import without_compiler
 from worker_service.model.model_limits import block_tokens, engine_limits, with_sizes
 from worker_service.model.options import LoadedModel, ModelOptions
@@ -107,15 +106,9 @@ def _load(
         if shared_code is not None:
             shared_code.bring(key)
         kept_start = KeptStart(options.cache_dir, key) if options.cache_dir is not None else None
-        kept = kept_start.read() if kept_start is not None and not refused else None
         # Beside a GPU torch's compiler writes no C++.
-        cannot_compile = key.is_open and options.compile and device.type == "cpu"
-        if kept is None and cannot_compile and kept_start is not None and shared_code is not None and not refused:
-            # What was fetched before may be damaged since, and is not made again here.
-            shared_code.bring(key, anew=True)
-            kept = kept_start.read()
-        if kept is None and cannot_compile:
-            raise CompilerMissingError(refused or "no compiled code that fits was found")
+        has_to_fit = key.is_open and options.compile and device.type == "cpu"
+        kept = record_of_start(kept_start, shared_code, key, has_to_fit=has_to_fit, refused=refused)
     wants_kernels = options.cpu_kernels and device.type == "cpu"
     building = kernels.begin_building(options.cache_dir) if wants_kernels and not kernels.are_loaded() else None
     preparing = begin_preparing() if kept is None and options.compile and device.type == "cpu" else None
