@@ -88,10 +88,10 @@ class FailOver:
                 try:
                     untried.extend(each for each in await self._endpoints(key) if each not in ready)
                 except NO_PLACEMENT as exc:
-                    if not ready and isinstance(exc, RequestDeadlineError) and loop.time() < deadline_s:
-                        # Placement's time was up, and not the caller's.
-                        raise UnavailableError("placement did not answer in time; try again") from exc
                     if not ready:
+                        if isinstance(exc, RequestDeadlineError) and loop.time() < deadline_s:
+                            # Placement's time was up, and not the caller's.
+                            raise UnavailableError("placement did not answer in time; try again") from exc
                         raise
                     # What the workers themselves said tells more.
                 continue

@@ -22,7 +22,7 @@ _FIELDS = pb.PublishVersionRequest.DESCRIPTOR.fields_by_name
 _DATA = _FIELDS["data"].number << 3 | LENGTH_DELIMITED
 _KNOWN = {
     *(_FIELDS[name].number << 3 | LENGTH_DELIMITED for name in ("version", "files", "data_digest")),
-    *(_FIELDS[name].number << 3 | VARINT for name in ("finish",)),
+    _FIELDS["finish"].number << 3 | VARINT,
 }
 _MAX_LENGTH_BYTES = 5
 """Bytes of a length; protobuf refuses one that is written with more."""

@@ -159,10 +159,12 @@ def record_of_start(
     Raises CompilerMissingError where there is none and it `has_to_fit`, since nothing can be compiled here.
     """
     kept = kept_start.read() if kept_start is not None and not refused else None
-    if kept is None and has_to_fit and kept_start is not None and shared_code is not None and not refused:
+    if kept is not None or not has_to_fit:
+        return kept
+    if kept_start is not None and shared_code is not None and not refused:
         # What was fetched before may be damaged since, and is not made again here.
         shared_code.bring(key, anew=True)
         kept = kept_start.read()
-    if kept is None and has_to_fit:
+    if kept is None:
         raise CompilerMissingError(refused or "no compiled code that fits was found")
     return kept
