@@ -52,7 +52,7 @@ def code_key(options: ModelOptions, base_model_digest: Digest, folder: Path) -> 
 
 
 @contextmanager
-def compiling(key: CodeKey) -> Iterator[None]:
+def telling_missing_compiler(key: CodeKey) -> Iterator[None]:
     """Say what compiles without a compiler as what it is: raises CompilerMissingError."""
     try:
         yield

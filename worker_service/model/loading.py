@@ -21,7 +21,7 @@ from worker_service.model.adapt import add_caches, add_slots, compile_layers
 from worker_service.model.attention import KvCache
 from worker_service.model.broken_code import drop_broken_code
 from worker_service.model.buckets import bucket_for
-from worker_service.model.code_key import code_key, compiling
+from worker_service.model.code_key import code_key, telling_missing_compiler
 from worker_service.model.cores import num_alive, torch_threads, usable_cores
 from worker_service.model.cpu import library as kernels
 from worker_service.model.cpu.compiler_tools import begin_preparing, spare_probes
@@ -157,7 +157,7 @@ def _load(
             kept.bind(runner.programs)
     buckets: tuple[CompiledBucket, ...] = ()
     # A model that was loaded before in this process has armed the compiler.
-    with stages.stage("compile"), compiler.compiling(), compiling(key):
+    with stages.stage("compile"), compiler.compiling(), telling_missing_compiler(key):
         num_compiled = -compiler.num_cache_misses()
         trace_ahead(runner, limits, on_stage, preparing)
         buckets = warm_up(runner, limits, on_stage)

@@ -171,7 +171,10 @@ def test_a_compiler_that_does_not_answer_is_one(
 
 
 def test_a_full_device_is_not_said_to_be_a_lacking_compiler() -> None:
-    with pytest.raises(torch.OutOfMemoryError), code_key.compiling(CodeKey({"compiler": ""})):
+    with pytest.raises(torch.OutOfMemoryError), code_key.telling_missing_compiler(CodeKey({"compiler": ""})):
         raise torch.OutOfMemoryError
-    with pytest.raises(CompilerMissingError, match="No working"), code_key.compiling(CodeKey({"compiler": ""})):
+    with (
+        pytest.raises(CompilerMissingError, match="No working"),
+        code_key.telling_missing_compiler(CodeKey({"compiler": ""})),
+    ):
         raise RuntimeError("No working C++ compiler found")
